@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from . import packages
-from .programs import ROOT, build
+from .programs import PROFILE, ROOT, build
 
 # Its name on the machine.
 NAME = "xpv-previous"
@@ -56,5 +56,5 @@ def _build(commit: str, directory: Path, to: Path, report) -> None:
     subprocess.run(["tar", "-x", "-m", "-C", sources], input=archive, check=True)
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
     part = to.with_suffix(".part")
-    shutil.copy(build(NAME, report, sources, target), part)
+    shutil.copy(build(NAME, report, sources, PROFILE, target), part)
     part.rename(to)

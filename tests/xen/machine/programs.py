@@ -19,13 +19,15 @@ class Program:
     # `bin`, `example` or `test`.
     kind: str
     target: str
-    # `xpv` is built as it is shipped. All others are quick to build, and by one call, so that what they depend on is built once.
-    profile: str = "scenario"
 
+
+# Quick to build; what is measured is built as it is shipped.
+PROFILE = "scenario"
+MEASURED = "release"
 
 # By their names on the machine.
 KNOWN = {
-    "xpv": Program("toolstack", "bin", "xpv", "release"),
+    "xpv": Program("toolstack", "bin", "xpv"),
     "xpv-previous": Program("toolstack", "bin", "xpv"),
     "contract": Program("hypervisor", "test", "contract"),
     "xenstore-conformance": Program("xenstore", "test", "conformance"),
@@ -51,27 +53,25 @@ def stripped(program: Path, to: Path) -> bytes:
     return (to if done else program).read_bytes()
 
 
-def build(name: str, report, checkout: Path | None = None, target: Path | None = None) -> Path:
-    """Builds the static executable `name` of this checkout, or of another one in its own target directory or in `target`."""
-    report(f"building the program {name}" + (f" of {checkout}" if checkout else ""))
-    known = _known(name)
-    return _cargo("build", {name: known}, [known.package], checkout, target)[name]
+def build(name: str, report, checkout: Path, profile: str, target: Path | None = None) -> Path:
+    """Builds the static executable `name` of another checkout of this repository, in its own target directory or in `target`."""
+    report(f"building the program {name} of {checkout}")
+    return _cargo("build", {name: _known(name)}, profile, checkout, target)[name]
 
 
-def build_all(names: list[str], report) -> dict[str, Path]:
-    """Builds static executables of this checkout."""
-    known = {name: _known(name) for name in names}
-    built = {name: build(name, report) for name in names if known[name].profile == "release"}
-    others = {name: each for name, each in known.items() if name not in built}
-    if others:
-        report(f"building the programs {', '.join(others)}")
-    # By two calls, as `cargo test` would make an example a test; of the same packages, so that both build what these depend on
-    # with the same features.
-    packages = sorted({each.package for each in others.values()})
-    tests = {name: each for name, each in others.items() if each.kind == "test"}
-    programs = {name: each for name, each in others.items() if each.kind != "test"}
-    for command, some in (("build", programs), ("test", tests)):
-        built |= _cargo(command, some, packages) if some else {}
+def build_all(names: list[str], report, measured: bool) -> dict[str, Path]:
+    """Builds static executables of this checkout; `xpv` as it is shipped if it is `measured`."""
+    groups = {"build": {}, "test": {}, "measured": {}}
+    for name in names:
+        known = _known(name)
+        group = "measured" if measured and name == "xpv" else "test" if known.kind == "test" else "build"
+        groups[group][name] = known
+    built = {}
+    for group, wanted in groups.items():
+        if wanted:
+            report(f"building the programs {', '.join(wanted)}")
+            command, profile = ("build", MEASURED) if group == "measured" else (group, PROFILE)
+            built |= _cargo(command, wanted, profile)
     return built
 
 
@@ -82,26 +82,31 @@ def _known(name: str) -> Program:
 
 
 def _cargo(
-    command: str, wanted: dict[str, Program], packages: list[str], checkout: Path | None = None, target: Path | None = None
+    command: str, wanted: dict[str, Program], profile: str, checkout: Path | None = None, target: Path | None = None
 ) -> dict[str, Path]:
-    """Builds programs of one profile, which are among those of `packages`, by one call of `cargo build` or `cargo test`."""
-    profile = next(iter(wanted.values())).profile
+    """Builds programs of one profile by one call of `cargo build` or `cargo test`."""
+    root = checkout or ROOT
     line = [tool("cargo", "cargo, or from rustup.rs"), command, "--profile", profile, "--target", TARGET]
     line += ["--no-run"] if command == "test" else []
-    for package in packages:
+    kinds = {(each.kind, each.target) for each in wanted.values()}
+    packages = {each.package for each in wanted.values()}
+    if profile == PROFILE:
+        # Whatever is wanted, always of the same packages, with what their examples and tests depend on: dependencies have the same
+        # features in all calls then, and are built once.
+        packages = {each.package for each in KNOWN.values() if (root / each.package).exists()}
+        kinds |= {next((each.kind, each.target) for each in KNOWN.values() if _is_example_of(each, root))} if command == "build" else set()
+    for package in sorted(packages):
         line += ["-p", package]
-    for kind, name in sorted({(each.kind, each.target) for each in wanted.values()}):
+    for kind, name in sorted(kinds):
         line += [f"--{kind}", name]
     line += ["--target-dir", str(target or checkout / "target")] if checkout else []
     # A static program needs no C library in the initramfs. With `xen_host` the tests that need a Xen host are not ignored.
     environment = dict(os.environ, RUSTFLAGS="-C target-feature=+crt-static --cfg xen_host")
-    made = subprocess.run(
-        [*line, "--message-format=json-render-diagnostics"], cwd=checkout or ROOT, env=environment, stdout=subprocess.PIPE, text=True
-    )
+    made = subprocess.run([*line, "--message-format=json-render-diagnostics"], cwd=root, env=environment, stdout=subprocess.PIPE, text=True)
     if made.returncode != 0:
-        raise Missing(f"cannot build {', '.join(wanted)} in {checkout or ROOT}: {' '.join(map(str, line))}")
+        raise Missing(f"cannot build {', '.join(wanted)} in {root}: {' '.join(map(str, line))}")
     reports = [json.loads(each) for each in made.stdout.splitlines() if each.startswith("{")]
-    # Building a package's tests builds its programs too, and packages have tests of the same name.
+    # Packages have tests of the same name.
     executables = {
         (Path(each["manifest_path"]).parent.name, kind, each["target"]["name"]): Path(each["executable"])
         for each in reports
@@ -109,3 +114,7 @@ def _cargo(
         for kind in each["target"]["kind"]
     }
     return {name: executables[each.package, each.kind, each.target] for name, each in wanted.items()}
+
+
+def _is_example_of(program: Program, checkout: Path) -> bool:
+    return (checkout / program.package / "examples" / f"{program.target}.rs").exists()

@@ -4,6 +4,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+# How much longer than the seconds of its comment a scenario may take before it counts as stuck: a machine may be busy, or slow.
+PATIENCE = 2.5
+
 DIRECTORY = Path(__file__).resolve().parent.parent / "scenarios"
 
 
@@ -39,7 +42,7 @@ def _read(path: Path) -> Scenario:
         name=path.stem,
         path=path,
         shows=text.splitlines()[0].removeprefix("# "),
-        timeout=float(settings.get("timeout", 120)),
+        timeout=PATIENCE * float(settings.get("timeout", 120)),
         needs=settings.get("needs", "").split(),
         packages=settings.get("packages", "").split(),
         guest_programs=settings.get("guest-programs", "").split(),

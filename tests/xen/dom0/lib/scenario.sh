@@ -28,9 +28,12 @@ check() {
     echo "check: $what"
 }
 
-# wait_for SECONDS WHAT COMMAND...: polls until the command succeeds.
+# How many times longer all may take than on a machine that is not busy.
+PATIENCE=3
+
+# wait_for SECONDS WHAT COMMAND...: polls until the command succeeds, for at most so long on a machine that is not busy.
 wait_for() {
-    bound=$1 what=$2
+    bound=$((PATIENCE * $1)) what=$2
     shift 2
     deadline=$(($(uptime_s) + bound))
     until "$@" >/dev/null 2>&1; do
@@ -134,7 +137,7 @@ check_in_guest() {
 
 # wait_in_guest NAME WHAT COMMAND: polls in the guest until the command succeeds.
 wait_in_guest() {
-    check_in_guest "$1" "$2" "timeout 30 sh -c 'until $3; do sleep 0.05; done'"
+    check_in_guest "$1" "$2" "timeout $((PATIENCE * 30)) sh -c 'until $3; do sleep 0.05; done'"
 }
 
 # at DOMAIN COMMAND: runs a line in a guest or in `dom0`; prints its output and returns its status.
