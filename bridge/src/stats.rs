@@ -28,8 +28,8 @@ pub enum DropReason {
     LockType,
     /// Headers that are cut off, contradict themselves or do not end in the first 124 bytes or the first fragment.
     LockHeaders,
-    /// In a VLAN that the port is not in, with a tag from a port that takes none, or with a provider's tag (at the port it came
-    /// from).
+    /// In a VLAN that the port is not in, with a tag from a port that takes none, or with a second tag behind one of VLAN 0 (at
+    /// the port it came from).
     Vlan,
     /// From the address of another port's station (at the port it came from).
     Sticky,

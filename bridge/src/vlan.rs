@@ -10,8 +10,6 @@ use crate::{DropReason, Frame};
 /// The highest VLAN; 4095 is reserved (802.1Q, table 9-2).
 pub(crate) const MAX: u16 = 4094;
 const DOT1Q: [u8; 2] = [0x81, 0x00];
-/// A provider's tag (802.1ad).
-const DOT1AD: [u8; 2] = [0x88, 0xa8];
 
 /// Some VLANs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +85,8 @@ pub struct InvalidVlans {
 pub(crate) struct InVlan {
     pub(crate) vlan: u16,
     tag: Tag,
+    /// There is another tag behind the first, which would be the first if that were removed.
+    hides_tag: bool,
 }
 
 /// A frame's tag.
@@ -198,23 +198,32 @@ impl Vlans {
     /// Which VLAN a frame from the port is in.
     ///
     /// # Errors
-    /// [`DropReason::Vlan`] if the port is not in that one, takes no tags, or none but tags, or the frame has a provider's tag.
+    /// [`DropReason::Vlan`] if the port is not in that one, takes no tags, or none but tags, or a second tag is behind one without a VLAN.
     #[inline]
     pub(crate) fn classify(&self, frame: &Frame) -> Result<InVlan, DropReason> {
         let head = frame.head();
         let kind = head.get(12..14).ok_or(DropReason::Runt)?;
         if kind != DOT1Q {
-            let pvid = self.0.pvid.filter(|_| kind != DOT1AD).ok_or(DropReason::Vlan)?;
-            return Ok(InVlan { vlan: pvid, tag: Tag::None });
+            let pvid = self.0.pvid.ok_or(DropReason::Vlan)?;
+            return Ok(InVlan { vlan: pvid, tag: Tag::None, hides_tag: false });
         }
         let tci = head.get(14..18).map(|tag| u16::from_be_bytes([tag[0], tag[1]])).ok_or(DropReason::Vlan)?;
+        let hides_tag = head.get(16..18) == Some(&DOT1Q);
         match tci & 0xfff {
-            0 => Ok(InVlan { vlan: self.0.pvid.ok_or(DropReason::Vlan)?, tag: Tag::Priority }),
-            vlan if self.has(vlan) && self.0.members.0 != self.0.untagged.0 => {
-                Ok(InVlan { vlan, tag: Tag::Vlan })
+            0 if !hides_tag => {
+                Ok(InVlan { vlan: self.0.pvid.ok_or(DropReason::Vlan)?, tag: Tag::Priority, hides_tag })
+            }
+            vlan if vlan != 0 && self.has(vlan) && self.0.members.0 != self.0.untagged.0 => {
+                Ok(InVlan { vlan, tag: Tag::Vlan, hides_tag })
             }
             _ => Err(DropReason::Vlan),
         }
+    }
+
+    /// Whether the port is sent a frame: it is in the frame's VLAN, and what is sent does not look like a frame of another.
+    #[inline]
+    pub(crate) fn takes(&self, frame: InVlan) -> bool {
+        self.has(frame.vlan) && !(frame.hides_tag && self.retag(frame) == Retag::Remove)
     }
 
     /// What is done to a frame in that VLAN, in which the port is, before it is sent there.

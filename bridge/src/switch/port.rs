@@ -227,10 +227,10 @@ impl SwitchPort {
         }
     }
 
-    /// Adds a frame of the current batch that is in a VLAN; `None` if the port is not in that.
+    /// Adds a frame of the current batch that is in a VLAN; `None` if the port does not take it.
     #[inline]
     pub(super) fn put_in_vlan(&mut self, index: usize, frame: &Frame, class: InVlan) -> Option<Put> {
-        if !self.vlans.has(class.vlan) {
+        if !self.vlans.takes(class) {
             return None;
         }
         let retag = self.vlans.retag(class);

@@ -83,21 +83,35 @@ fn frame_reaches_its_vlan_alone_with_the_tag_that_each_port_has() {
     assert_eq!(all(&mut switch, 5, &[]), [], "it takes tagged frames alone");
     assert_eq!(all(&mut switch, 6, &[]), []);
     assert_eq!(all(&mut switch, 0, &[]), ten, "and is sent those");
-    assert_eq!(all(&mut switch, 5, &[10, 20]), [(0, Some(20)), (1, Some(20)), (3, Some(20)), (4, Some(10))]);
+    assert_eq!(all(&mut switch, 5, &[10, 20]), [(4, Some(10))], "the second tag never becomes the first");
 }
 
 #[test]
 fn frame_of_another_vlan_is_dropped_where_it_comes_from() {
     let mut switch = switch(&["10", "10p/20", "untagged", "trunk"]);
-    for (port, tags) in
-        [(0, vec![10]), (0, vec![20]), (1, vec![30]), (1, vec![4095]), (2, vec![10]), (3, vec![4095])]
-    {
+    for (port, tags) in [
+        (0, vec![10]),
+        (0, vec![20]),
+        (1, vec![30]),
+        (1, vec![4095]),
+        (2, vec![10]),
+        (3, vec![4095]),
+        (0, vec![0, 20]),
+        (3, vec![0, 20]),
+    ] {
         assert_eq!(dropped(&mut switch, port, &frame(BROADCAST, mac(1), &tags)), 1, "{port} {tags:?}");
     }
-    let mut of_provider = frame(BROADCAST, mac(1), &[10]);
-    of_provider[12..14].copy_from_slice(&[0x88, 0xa8]);
-    (0..4).for_each(|port| assert_eq!(dropped(&mut switch, port, &of_provider), 1));
     assert!(switch.fdb().unwrap().is_empty(), "nothing was learned of them");
+}
+
+/// As Linux's bridge does (`other_tpid` of its selftest bridge_vlan_aware.sh).
+#[test]
+fn providers_tag_is_no_tag_and_stays_as_it_is() {
+    let mut switch = switch(&["10", "10", "20", "10p/20", "20p/10", "20t"]);
+    let mut of_provider = frame(BROADCAST, mac(1), &[20, 20]);
+    of_provider[12..14].copy_from_slice(&[0x88, 0xa8]);
+    assert_eq!(sent(&mut switch, 0, &of_provider), [(1, None), (3, None), (4, Some(10))]);
+    assert_eq!(dropped(&mut switch, 5, &of_provider), 1, "no frames without a tag");
 }
 
 #[test]

@@ -82,7 +82,10 @@ fn frame_is_in_the_vlan_of_its_tag_or_its_port() {
     assert_eq!(class("10p/20", &[tag(0xa014), tag(30)]), Ok(20));
     assert_eq!(class("10p/20", &[tag(10)]), Ok(10));
     assert_eq!(class("10p/20", &[tag(30)]), Err(DropReason::Vlan));
-    assert_eq!(class("10p/20", &[[0x88, 0xa8, 0, 20]]), Err(DropReason::Vlan), "a provider's tag");
+    assert_eq!(class("10p/20", &[tag(0xe000), tag(20)]), Err(DropReason::Vlan), "behind a priority");
+    let of_provider = [0x88, 0xa8, 0, 20];
+    assert_eq!(class("10p/20", &[of_provider, tag(20)]), Ok(10), "a provider's tag is no tag");
+    assert_eq!(class("10t/20t", &[of_provider]), Err(DropReason::Vlan));
     assert_eq!(Vlans::trunk().classify(&frame(&[tag(4095)])), Err(DropReason::Vlan));
     assert_eq!(Vlans::trunk().classify(&frame(&[tag(4094)])).map(|class| class.vlan), Ok(4094));
     assert_eq!(Vlans::untagged().classify(&frame(&[tag(1)])), Err(DropReason::Vlan));

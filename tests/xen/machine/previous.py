@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from . import packages
-from .programs import PROFILE, ROOT, build
+from .programs import PROFILE, ROOT, TARGET, build
 
 # Its name on the machine.
 NAME = "xpv-previous"
@@ -47,14 +47,22 @@ def _commit() -> str:
 
 
 def _build(commit: str, directory: Path, to: Path, report) -> None:
-    """Builds the program beside this tree's, with which it shares what neither has changed: dependencies."""
-    sources = directory / "sources"
-    shutil.rmtree(sources, ignore_errors=True)
-    sources.mkdir()
+    """Builds the program from a copy of what this tree's build has made, so that dependencies that neither has changed are not built
+    again. A copy: cargo takes equally named crates of two checkouts for the same ones.
+    """
+    sources, target = directory / "sources", directory / "target"
+    for each in (sources, target):
+        shutil.rmtree(each, ignore_errors=True)
+        each.mkdir()
     archive = subprocess.run(["git", "archive", commit], cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
-    # `-m`: cargo compares times, and a file of the commit may be older than what was built of another.
+    # `-m`: cargo compares times, and a file of the commit may be older than what was built of this tree.
     subprocess.run(["tar", "-x", "-m", "-C", sources], input=archive, check=True)
-    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
+    own = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
+    for made in (Path(PROFILE), Path(TARGET) / PROFILE):
+        if (own / made).exists():
+            (target / made).parent.mkdir(exist_ok=True)
+            subprocess.run(["cp", "-a", "--reflink=auto", own / made, target / made], check=True)
     part = to.with_suffix(".part")
     shutil.copy(build(NAME, report, sources, PROFILE, target), part)
     part.rename(to)
+    shutil.rmtree(target)

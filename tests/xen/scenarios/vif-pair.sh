@@ -72,6 +72,20 @@ check "in one frame each ($longest bytes)" test "$longest" -gt 7000
 check_fetch one two 10.0.0.3 "frames of 9,000 bytes"
 check_fetch two one 10.0.0.2 "frames of 9,000 bytes"
 
+# What is changed live outlives the process.
+check "the bridge has a setting" xpv bridge set xenbr1 ageing_time=120
+check "the host's port is in a VLAN" xpv bridge vlan add dev host0 vid 30
+check "a station is given" xpv bridge fdb add 02:00:00:00:00:77 dev vif2.1 static
+check "a port is added" xpv bridge port add tap:span0,learning=off br xenbr1
+check "a mirror is made" xpv bridge mirror add watch br xenbr1 src vif1.1 output span0
+shown() {
+    xpv bridge show xenbr1 --json | grep ageing_time
+    xpv bridge vlan show dev host0
+    xpv bridge fdb get 02:00:00:00:00:77 br xenbr1
+    xpv bridge mirror show | sed 's/: [0-9]* frames.*//'
+}
+before=$(shown)
+
 stop dom0 KILL
 start again xpv dom0 --xen --bridge xenbr0=tap:host0 --bridge xenbr1
 check_fetch one two 10.0.0.3 "by a restarted backend"
@@ -80,6 +94,9 @@ for name in one two; do
     check_in_guest $name "both disks are read" \
         'for d in a b; do test "$(dd if=/dev/xvd$d bs=1M iflag=direct 2>/dev/null | md5sum)" = "$(md5sum </tmp/$d)" || exit; done'
 done
+same() { [ "$(shown)" = "$before" ]; }
+wait_for 20 "what was changed to be there again" same
+echo "$before" | sed 's/^/kept: /'
 check "all vifs were resumed" test "$(grep -c 'vif{.*resumed' /out/again.log)" = 4
 check "all disks were resumed" test "$(grep -c 'vbd{.*resumed' /out/again.log)" = 4
 check "no frame was refused" sh -c '! grep -E "WARN|ERROR" /out/dom0.log /out/again.log'

@@ -12,7 +12,7 @@ selftest() {
     (
         cd /selftests/tools/testing/selftests/net/forwarding || exit
         # An ageing time of 30 s, in hundredths: with the 10 s of the scripts a station is forgotten before a busy emulated machine has looked.
-        PATH=/lib/selftest:/sbin:$PATH PING6=ping WAIT_TIME=2 LOW_AGEING_TIME=3000 bash "./$1.sh"
+        PATH=/lib/selftest:/sbin:$PATH PING6=ping WAIT_TIME=${WAIT_TIME:-2} LOW_AGEING_TIME=3000 bash "./$1.sh"
     ) >"$log" 2>&1
     echo "selftest $1 exited with $?" >>"$log"
     judge "$log" >"/run/$1.verdict" || fail "$1: $(grep -m 1 '^BAD' "/run/$1.verdict")"
