@@ -234,6 +234,19 @@ fn device_is_closed_or_made_anew_only_once_what_it_used_is_free() {
 }
 
 #[test]
+fn driver_that_stops_waits_for_what_its_devices_used() {
+    let mut setup = setup([XenbusState::Initialising; 2], false);
+    setup.wait_for(XenbusState::Connected);
+    setup.steering.holds.store(true, Ordering::Relaxed);
+    setup.stop.write(1).unwrap();
+    setup.wait_until("it is dropped", |setup| setup.steering.devices.load(Ordering::Relaxed) == 0);
+    std::thread::park_timeout(Duration::from_millis(50));
+    assert!(!setup.thread.as_ref().unwrap().is_finished());
+    setup.steering.holds.store(false, Ordering::Relaxed);
+    setup.wait_until("it ends", |setup| setup.thread.as_ref().unwrap().is_finished());
+}
+
+#[test]
 fn device_that_was_served_and_cannot_be_is_reported_and_probed_until_it_can() {
     let mut setup = setup([XenbusState::Connected; 2], true);
     setup.wait_until("probes", |setup| setup.steering.probes.load(Ordering::Relaxed) > 3);

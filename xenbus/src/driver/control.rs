@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use event_loop::{Connector, EventSet, LongestTurn, TokenBucket, Turn};
+use event_loop::{Connector, EventSet, LongestTurn, Turn};
 use ring_abi::DomId;
 use ring_abi::xenbus::key::FRONTEND_ID;
 
+use super::domain_budgets::DomainBudgets;
 use super::entry::{Entry, Service};
 use super::publish::{publish, read, writes};
 use super::target::{BACKEND_TOKEN, Id, Target, frontend_token, target};
@@ -24,11 +25,6 @@ const EVENTS: usize = 1024;
 
 /// The processor time after which no further device is refreshed in a turn; one refresh exceeds it.
 const TURN: Duration = Duration::from_millis(4);
-
-/// Refreshes of all devices of one domain at once; a handshake takes about ten for each device.
-const DOMAIN_BURST: u64 = 1000;
-/// Refreshes of all devices of one domain a second after the burst.
-const DOMAIN_RATE: u64 = 200;
 
 /// The tokens of the descriptors that the loop waits for.
 const STOP: u64 = 0;
@@ -49,10 +45,7 @@ pub(super) struct Control<'d> {
     probes: BTreeMap<Id, Instant>,
     woken: event_loop::Waker<Id>,
     pub(super) event_set: EventSet,
-    /// The epoch of the times that `refreshes` takes.
-    started: Instant,
-    /// What is left of each frontend's domain's refreshes.
-    budgets: BTreeMap<DomId, TokenBucket>,
+    budgets: DomainBudgets,
     /// The device that was refreshed last: those behind it are next.
     last: Option<Id>,
     longest_turn: LongestTurn,
@@ -85,8 +78,7 @@ impl<'d> Control<'d> {
             probes: BTreeMap::new(),
             woken,
             event_set,
-            started: Instant::now(),
-            budgets: BTreeMap::new(),
+            budgets: DomainBudgets::new(Instant::now()),
             last: None,
             longest_turn,
         })
@@ -100,9 +92,13 @@ impl<'d> Control<'d> {
                 device.stop();
             }
         }
-        for (id, entry) in self.devices {
+        let deadline = Instant::now() + BUSY;
+        for (id, mut entry) in self.devices {
             let _span = entry.span.enter();
-            drop(entry.service);
+            // What the process that is about to end has not closed, it leaves as a killed one does.
+            while !entry.service.release() && Instant::now() < deadline {
+                std::thread::park_timeout(PAUSES[0]);
+            }
             self.registry.remove(id);
         }
         outcome
@@ -229,28 +225,13 @@ impl<'d> Control<'d> {
 
     /// Takes what a device's next refresh costs, or returns when that will be there.
     fn take_refresh(&mut self, id: Id, now: Instant) -> Option<Instant> {
-        let time = self.time(now);
-        let budget = self.budgets.entry(id.0);
-        let budget = budget.or_insert_with(|| TokenBucket::new(DOMAIN_RATE, DOMAIN_BURST, time));
-        if let Some(wait) = budget.wait(1, time).filter(|wait| !wait.is_zero()) {
+        let time = self.budgets.time(now);
+        let of_device = || self.devices.get_mut(&id).and_then(|entry| entry.take_refresh(time));
+        if let Some(wait) = self.budgets.wait(id.0, time).or_else(of_device) {
             return Some(now + wait);
         }
-        if let Some(wait) = self.devices.get_mut(&id).and_then(|entry| entry.take_refresh(time)) {
-            return Some(now + wait);
-        }
-        budget.take(1, time);
+        self.budgets.take(id.0, time);
         None
-    }
-
-    /// Whether a domain has all of its budget, so that forgetting it gives it nothing.
-    fn is_rested(&self, domid: DomId) -> bool {
-        let time = self.time(Instant::now());
-        self.budgets.get(&domid).is_none_or(|budget| budget.clone().take(DOMAIN_BURST, time))
-    }
-
-    /// The time that an entry's refreshes are counted by.
-    fn time(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.started)
     }
 
     fn refresh(&mut self, id: Id, now: Instant) -> Result<(), Error> {
@@ -346,8 +327,8 @@ impl<'d> Control<'d> {
         }
         drop(entry.service);
         self.registry.remove(id);
-        if self.devices.range((id.0, 0)..=(id.0, u32::MAX)).next().is_none() && self.is_rested(id.0) {
-            self.budgets.remove(&id.0);
+        if self.devices.range((id.0, 0)..=(id.0, u32::MAX)).next().is_none() {
+            self.budgets.forget_rested(id.0, self.budgets.time(Instant::now()));
         }
         entry.end.unwatch_other(&mut self.client, &frontend_token(id))
     }
@@ -367,7 +348,7 @@ impl<'d> Control<'d> {
             return Err(Error::value(key, &found, "the domain in the path"));
         }
         end.watch_other(&mut self.client, &frontend_token(id))?;
-        Ok(Some(Entry::new(end, self.driver.kind(), id, now, self.time(now))))
+        Ok(Some(Entry::new(end, self.driver.kind(), id, now, self.budgets.time(now))))
     }
 
     fn update(&mut self, id: Id, entry: &mut Entry, seen: &DeviceState, now: Instant) -> Update {

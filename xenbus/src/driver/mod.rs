@@ -52,6 +52,7 @@
 //! ```
 
 mod control;
+mod domain_budgets;
 mod entry;
 mod errno;
 mod publish;
