@@ -199,6 +199,24 @@ mod tests {
         assert!(first.is_due(&mut client).unwrap() && second.is_due(&mut client).unwrap());
     }
 
+    /// A backend that sees its frontend gone closes, and has the image as long as the device is wanted.
+    #[test]
+    fn device_that_has_closed_while_it_was_wanted_is_to_close_again() {
+        let store = Store::spawn(Config::default()).unwrap();
+        let mut client = store.client().unwrap();
+        add_dom0(&mut client).unwrap();
+        add(&mut client, DomId(1), "1", "1").unwrap();
+        let device = Device::new("vbd", DomId(1), 0);
+        let attached = attached::add(&mut client, &NewDevice::new(device.clone())).unwrap();
+        attached.remove_front(&mut client).unwrap();
+        let state = format!("{}/{STATE}", device.back_path());
+        client.write(&state, XenbusState::Closed.as_text()).unwrap();
+        let removal = Removal::start(&mut client, DomId(1), Some(CLOSE_TIMEOUT)).unwrap();
+        assert!(!removal.is_due(&mut client).unwrap());
+        client.write(&state, XenbusState::Closed.as_text()).unwrap();
+        assert!(removal.is_due(&mut client).unwrap());
+    }
+
     #[test]
     fn domain_whose_backends_have_closed_is_removed_while_others_are_waited_for() {
         let store = Store::spawn(Config::default()).unwrap();
