@@ -193,9 +193,8 @@ impl Attached {
                 return Ok(false);
             }
             remove_error(tx, &path)?;
-            let online_path = format!("{path}/{ONLINE}");
-            let was_wanted = tx.read_opt(&online_path)?.is_none_or(|online| online != b"0");
-            tx.write(&online_path, "0")?;
+            let was_wanted = !device::is_to_go(tx, &self.device)?;
+            tx.write(&format!("{path}/{ONLINE}"), "0")?;
             // Somebody who removes the same device, whose frontend is gone, may have had it closed already.
             let is_closed = tx.read(&state_path)? == XenbusState::Closed.as_text().as_bytes();
             if !is_closed || was_wanted || tx.exists(&self.device.front_path())? {

@@ -84,11 +84,16 @@ fn is_there(reply: Result<Vec<u8>>) -> Result<bool> {
     }
 }
 
+/// Whether a device is to be removed: its backend is told that nobody wants it any more.
+pub(super) fn is_to_go(nodes: &mut impl Nodes, device: &Device) -> Result<bool> {
+    let online = nodes.read_opt(&format!("{}/{ONLINE}", device.back_path()))?;
+    Ok(online.as_deref() == Some(b"0"))
+}
+
 /// Whether a device was to be removed, and both its ends are closed.
 fn is_gone(tx: &mut impl Nodes, device: &Device) -> Result<bool> {
     let closed = Some(XenbusState::Closed);
-    let online = tx.read_opt(&format!("{}/{ONLINE}", device.back_path()))?;
-    Ok(online.as_deref() == Some(b"0")
+    Ok(is_to_go(tx, device)?
         && tx.read_opt_as(&format!("{}/{STATE}", device.back_path()))? == closed
         && tx.read_opt_as(&format!("{}/{STATE}", device.front_path()))? == closed)
 }

@@ -184,17 +184,25 @@ mod tests {
     use xenbus::{Device, XenbusState};
     use xenstore::server::{Config, Store};
 
-    #[test]
-    fn device_that_has_closed_for_one_remover_stays_closed_for_another() {
+    /// A store with dom0 and a domain 1 that has one device.
+    fn store_with_device(kind: &str) -> (Store, Client, Attached) {
         let store = Store::spawn(Config::default()).unwrap();
         let mut client = store.client().unwrap();
         add_dom0(&mut client).unwrap();
         add(&mut client, DomId(1), "1", "1").unwrap();
-        let device = Device::new("vif", DomId(1), 0);
-        attached::add(&mut client, &NewDevice::new(device.clone())).unwrap();
+        let attached = attached::add(&mut client, &NewDevice::new(Device::new(kind, DomId(1), 0))).unwrap();
+        (store, client, attached)
+    }
+
+    fn close(client: &mut Client, Attached { device, .. }: &Attached) {
+        client.write(&format!("{}/{STATE}", device.back_path()), XenbusState::Closed.as_text()).unwrap();
+    }
+
+    #[test]
+    fn device_that_has_closed_for_one_remover_stays_closed_for_another() {
+        let (_store, mut client, attached) = store_with_device("vif");
         let first = Removal::start(&mut client, DomId(1), Some(CLOSE_TIMEOUT)).unwrap();
-        let state = format!("{}/{STATE}", device.back_path());
-        client.write(&state, XenbusState::Closed.as_text()).unwrap();
+        close(&mut client, &attached);
         let second = Removal::start(&mut client, DomId(1), Some(CLOSE_TIMEOUT)).unwrap();
         assert!(first.is_due(&mut client).unwrap() && second.is_due(&mut client).unwrap());
     }
@@ -202,18 +210,12 @@ mod tests {
     /// A backend that sees its frontend gone closes, and has the image as long as the device is wanted.
     #[test]
     fn device_that_has_closed_while_it_was_wanted_is_to_close_again() {
-        let store = Store::spawn(Config::default()).unwrap();
-        let mut client = store.client().unwrap();
-        add_dom0(&mut client).unwrap();
-        add(&mut client, DomId(1), "1", "1").unwrap();
-        let device = Device::new("vbd", DomId(1), 0);
-        let attached = attached::add(&mut client, &NewDevice::new(device.clone())).unwrap();
+        let (_store, mut client, attached) = store_with_device("vbd");
         attached.remove_front(&mut client).unwrap();
-        let state = format!("{}/{STATE}", device.back_path());
-        client.write(&state, XenbusState::Closed.as_text()).unwrap();
+        close(&mut client, &attached);
         let removal = Removal::start(&mut client, DomId(1), Some(CLOSE_TIMEOUT)).unwrap();
         assert!(!removal.is_due(&mut client).unwrap());
-        client.write(&state, XenbusState::Closed.as_text()).unwrap();
+        close(&mut client, &attached);
         assert!(removal.is_due(&mut client).unwrap());
     }
 
@@ -232,10 +234,9 @@ mod tests {
         let stuck = start(DomId(1));
         let all: Vec<_> = stuck.devices.iter().collect();
         let other = start(DomId(2));
-        for Attached { device, .. } in &other.devices {
+        for attached in &other.devices {
             assert!(!other.is_due(&mut client).unwrap());
-            let state = format!("{}/{STATE}", device.back_path());
-            client.write(&state, XenbusState::Closed.as_text()).unwrap();
+            close(&mut client, attached);
         }
         assert!(other.is_due(&mut client).unwrap() && !stuck.is_due(&mut client).unwrap());
         assert_eq!(stuck.not_closed(&mut client).unwrap(), all);

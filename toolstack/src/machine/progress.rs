@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use ring_abi::xenbus::key::{ONLINE, STATE};
+use ring_abi::xenbus::key::STATE;
 use xenbus::error_node::error_directory;
 use xenbus::{Device, XenbusState};
 use xenstore::{Client, Nodes};
 
 use super::attached::Attached;
+use super::device::is_to_go;
 use super::{Machine, process};
 use crate::control::client as control;
 use crate::dir::Dir;
@@ -78,12 +79,12 @@ fn is_connected(client: &mut Client, attached: &Attached) -> Result<bool> {
     let now = states(client, device)?;
     let error = driver_error(client, device)?;
     // After the error: a frontend reports that its backend closes.
-    let online = client.read_opt(&format!("{}/{ONLINE}", device.back_path()))?;
+    let is_to_go = is_to_go(client, device)?;
     let is_current = attached.is_current(client)?;
     if is_current && now == (States { front: connected, back: connected }) {
         return Ok(true);
     }
-    if !is_current || online.as_deref() == Some(b"0") {
+    if !is_current || is_to_go {
         return Err(Error::Other(format!("{name}: another command has detached it")));
     }
     if let Some(error) = error {

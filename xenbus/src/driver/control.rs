@@ -344,7 +344,7 @@ impl<'d> Control<'d> {
         };
         if end.other_id() != id.0 {
             let found = end.other_id().to_string();
-            let key = format!("{path}/{}", FRONTEND_ID);
+            let key = format!("{path}/{FRONTEND_ID}");
             return Err(Error::value(key, &found, "the domain in the path"));
         }
         end.watch_other(&mut self.client, &frontend_token(id))?;
